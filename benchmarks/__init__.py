@@ -1,0 +1,1 @@
+"""What flytelineage costs: ``python -m benchmarks`` (docs/benchmarks.md)."""

@@ -1,0 +1,1 @@
+"""The running daemon: receivers, deriver, deliveries, supervision."""

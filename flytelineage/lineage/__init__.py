@@ -1,0 +1,1 @@
+"""From events to lineage: fold, literals, schemas, build, names."""

@@ -1,0 +1,1 @@
+"""Where lineage goes besides the catalog."""
