@@ -67,7 +67,7 @@ def main() -> int:
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("--events", type=int, default=50_000, help="messages per workload, about (default %(default)s)")
+    parser.add_argument("--events", type=int, default=30_000, help="messages per workload, about (default %(default)s)")
     parser.add_argument("--repetitions", type=int, default=3, help="the median counts (default %(default)s)")
     parser.add_argument("--sizes", type=int, nargs="+", default=list(SIZES), help="tasks per execution")
     parser.add_argument("--wires", nargs="+", choices=get_args(Wire), default=list(get_args(Wire)))
@@ -93,8 +93,7 @@ def _cpu(options: argparse.Namespace, folder: Path) -> list[Row]:
                 shutil.rmtree(place)
                 costs.setdefault((wire, size, question), []).append(cost)
                 _progress(
-                    f"{repetition + 1}/{options.repetitions} {wire} {size} tasks, {_WAYS[question]}: "
-                    f"{cost.ratio:.2f}x{'' if cost.steady else ' (unsteady)'}"
+                    f"{repetition + 1}/{options.repetitions} {wire} {size} tasks, {_WAYS[question]}: {cost.ratio:.2f}x"
                 )
     rows = []
     for wire in options.wires:
@@ -130,10 +129,7 @@ def _spread(costs: Sequence[Cost]) -> str:
     ratios = sorted(cost.ratio for cost in costs)
     floor = min(cost.floor for cost in costs) * 1e6
     best = min(cost.seconds for cost in costs) * 1e6
-    unsteady = sum(not cost.steady for cost in costs)
-    return f"{ratios[0]:.2f} to {ratios[-1]:.2f}; best {best:.1f} us, floor {floor:.1f} us" + (
-        f"; {unsteady} unsteady" if unsteady else ""
-    )
+    return f"{ratios[0]:.2f} to {ratios[-1]:.2f}; best {best:.1f} us, floor {floor:.1f} us"
 
 
 def _memory(options: argparse.Namespace, folder: Path) -> list[Row]:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from benchmarks.doubles import MemorySource
 from benchmarks.multiply import Wire, Workload
-from benchmarks.process import Cost, measure
+from benchmarks.process import Cost, FloorSampler, measure
 from flytelineage.clock import SystemClock
 from flytelineage.engine.receiver import Receiver
 from flytelineage.inbox.sql import Inbox
@@ -28,7 +28,8 @@ def make_database(folder: Path) -> str:
 def run(wire: Wire, load: Workload, folder: Path) -> Cost:
     """Measure in this process."""
     url = make_database(folder)
-    source = MemorySource(load.bodies)
+    sampler = FloorSampler(wire, load.bodies)
+    source = MemorySource(load.bodies, sampler)
 
     def work() -> float:
         inbox = Inbox(url=url)
@@ -38,6 +39,6 @@ def run(wire: Wire, load: Workload, folder: Path) -> Cost:
         inbox.close()
         return 0.0
 
-    cost = measure(wire, load, work)
+    cost = measure(load, sampler, work)
     assert source.acknowledged == len(load.bodies)
     return cost

@@ -38,7 +38,7 @@ Wire = Literal["external", "cloudevents"]
 CORPUS: Final = Path(__file__).resolve().parent.parent / "tests" / "corpus"
 BLOCK: Final = 6
 """Recorded task nodes that are multiplied."""
-RUNS: Final = 5
+RUNS: Final = 3
 """Runs of each pipeline, at every size: so the number of tasks and datasets does not depend on the size."""
 
 _CASE: Final = "diamond"

@@ -2,9 +2,9 @@
 
 Time is the CPU time of the whole process, user and system, of all its threads (``time.process_time``): work that moves
 to another thread is still work, and what other processes do on the machine counts less than in wall time. It still
-counts: a busy neighbour can double the CPU time of the same instructions. So the floor is measured in the same process
-just before and just after, a figure is only ever given as a multiple of that, and a repetition whose two floors
-disagree is measured again.
+counts: a busy neighbour can double the CPU time of the same instructions, from one second to the next. So the floor is
+sampled all through a measurement (:class:`FloorSampler`), by the doubles that the daemon calls, and a figure is only
+ever given as a multiple of that.
 """
 
 from __future__ import annotations
@@ -15,71 +15,79 @@ import logging
 import pickle
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 from benchmarks.floor import floor_of
 from benchmarks.multiply import CORPUS, Wire, Workload
 from flytelineage.engine.daemon import tune_garbage_collection
 
-_AGREE: Final = 1.15
-"""Floors before and after that differ by no more say that the machine was the same meanwhile."""
-_TRIES: Final = 4
-
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """CPU time in seconds per event, and the floor around it."""
+    """CPU time in seconds per event: what was measured, and the floor meanwhile."""
 
     seconds: float
-    before: float
-    after: float
-
-    @property
-    def floor(self) -> float:
-        """Seconds per event, the mean of both."""
-        return (self.before + self.after) / 2
+    floor: float
 
     @property
     def ratio(self) -> float:
         """Times the floor."""
         return self.seconds / self.floor
 
+
+class FloorSampler:
+    """Runs the floor, a few messages at a time, within what is measured; its own time is taken off there."""
+
+    def __init__(self, wire: Wire, bodies: Sequence[str]) -> None:
+        self._floor = floor_of(wire)
+        self._bodies = bodies
+        self._next = 0
+        self._lock = threading.Lock()
+        self._messages = 0
+        self.seconds = 0.0
+        """CPU time of the samples."""
+
+    def sample(self, messages: int) -> None:
+        """Run the floor for some messages, in the calling thread."""
+        with self._lock:
+            start = self._next
+            self._next = (start + messages) % len(self._bodies)
+        part = self._bodies[start : start + messages]
+        before = time.thread_time()
+        self._floor(part)
+        seconds = time.thread_time() - before
+        with self._lock:
+            self.seconds += seconds
+            self._messages += len(part)
+
     @property
-    def steady(self) -> bool:
-        """Whether the machine was the same before and after."""
-        return max(self.before, self.after) <= _AGREE * min(self.before, self.after)
+    def floor(self) -> float:
+        """Seconds per event."""
+        return self.seconds / self._messages
 
 
-def measure(wire: Wire, load: Workload, work: Callable[[], float]) -> Cost:
+def measure(load: Workload, sampler: FloorSampler, work: Callable[[], float]) -> Cost:
     """Measure in this process.
 
     Args:
-        wire: of the workload.
         load: what ``work`` consumes.
-        work: does it all; returns seconds of CPU time that are not to be counted.
+        sampler: of the floor; ``work`` sees to it that it is called.
+        work: does it all; returns seconds of CPU time that are not to be counted, besides the sampler's.
     """
-    floor = floor_of(wire)
-    events = len(load.bodies)
     tune_garbage_collection()  # as the daemon's process does
-    floor(load.bodies[:1_000])
-
-    def cpu(call: Callable[[], Any]) -> tuple[float, Any]:
-        start = time.process_time()
-        result = call()
-        return (time.process_time() - start) / events, result
-
-    before, _ = cpu(lambda: floor(load.bodies))
-    seconds, excluded = cpu(work)
-    after, _ = cpu(lambda: floor(load.bodies))
-    return Cost(seconds - excluded / events, before, after)
+    start = time.process_time()
+    excluded = work()
+    seconds = time.process_time() - start - excluded - sampler.seconds
+    return Cost(seconds / len(load.bodies), sampler.floor)
 
 
 def measure_apart(question: str, wire: Wire, workload: Path, folder: Path) -> Cost:
-    """Measure in a fresh process, again while the machine was not steady; the last try stands.
+    """Measure in a fresh process.
 
     Args:
         question: the module that has ``run(wire, load, folder) -> Cost``.
@@ -87,14 +95,7 @@ def measure_apart(question: str, wire: Wire, workload: Path, folder: Path) -> Co
         workload: a pickled :class:`~benchmarks.multiply.Workload`.
         folder: empty, for databases.
     """
-    cost = Cost(0.0, 0.0, 0.0)
-    for attempt in range(_TRIES):
-        place = folder / f"{question}-{attempt}"
-        place.mkdir()
-        cost = Cost(**call_apart(question, wire, str(workload), str(place)))
-        if cost.steady:
-            break
-    return cost
+    return Cost(**call_apart(question, wire, str(workload), str(folder)))
 
 
 def call_apart(*arguments: str) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from typing import Any
 from benchmarks.doubles import MemoryObjects, MemorySource
 from benchmarks.inbox import make_database
 from benchmarks.multiply import Wire, Workload
-from benchmarks.process import Cost, measure
+from benchmarks.process import Cost, FloorSampler, measure
 from flytelineage.engine.daemon import Daemon, Summary
 from flytelineage.engine.workflow_events import WorkflowEvents
 from flytelineage.errors import ExitCode
@@ -42,10 +42,11 @@ class _Daemon(Daemon):
 def run(wire: Wire, load: Workload, folder: Path) -> Cost:
     """Measure in this process."""
     url = make_database(folder)
-    objects = MemoryObjects(load)
+    sampler = FloorSampler(wire, load.bodies)
+    objects = MemoryObjects(load, sampler)
     storage = Storage()
     daemon = _Daemon(
-        source=MemorySource(load.bodies),
+        source=MemorySource(load.bodies, sampler),
         inbox=Inbox(url=url),
         storage=storage,
         schemas=SchemaReader(storage=storage),
@@ -57,7 +58,7 @@ def run(wire: Wire, load: Workload, folder: Path) -> Cost:
         assert daemon.run() is ExitCode.OK
         return objects.seconds + daemon.summary_seconds
 
-    cost = measure(wire, load, work)
+    cost = measure(load, sampler, work)
     _check(daemon, load, url)
     return cost
 
