@@ -13,7 +13,6 @@ from flytelineage.errors import ObjectNotFoundError
 from flytelineage.lineage.build import FoundSchema
 from flytelineage.sources.base import Message, Source
 
-
 _EVERY_RECEIVE: Final = 20
 _RECEIVE_SAMPLE: Final = 60
 """Messages of the floor for every 20 receives, 200 messages."""
